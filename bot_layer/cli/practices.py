@@ -11,7 +11,7 @@ from typing import Final
 from bot_layer.bulk_sync.engine import Sync
 from bot_layer.bulk_sync.options import Surroundings
 from bot_layer.bulk_sync.rules import task as sync_task
-from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_every
+from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_every, read_practices
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.session import load_state, login_name
 from bot_layer.errors import ConfigError
@@ -49,7 +49,7 @@ def find_practices(
         )
     if not name and not every:
         return {"": read_settings(given)}, medplum
-    practices = read_every(given)
+    practices = read_every(given) if file is None else read_practices(given[PRACTICES], given)
     if every:
         return practices, medplum
     if name not in practices:

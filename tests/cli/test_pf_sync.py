@@ -294,6 +294,18 @@ def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> No
         assert typed(both, "status", folder=tmp_path).exit_code == 0
 
 
+def test_an_empty_file_of_practices_never_means_the_practice_of_the_environment(tmp_path: Path) -> None:
+    """For example, a file that is being written: nothing runs."""
+    with world(generate(1, 1), switches=FAST) as both:
+        file = tmp_path / "practices.toml"
+        file.touch()
+        for which in (("--all",), ("--practice", "south")):
+            ended = typed(both, "--practices", str(file), *which, folder=tmp_path)
+            assert ended.exit_code == 2
+            assert "needs a table [practices.NAME]" in ended.stderr
+        assert not both.stored("Patient")
+
+
 def test_all_practices_run_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
     """Reports, health and exit code distinguish them; each line of the log names its practice and has a time."""
     with world(generate(1, 1), switches=FAST) as both, PracticeFusionSandbox(generate(2, 1), switches=FAST) as other:
