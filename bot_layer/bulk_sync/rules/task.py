@@ -18,6 +18,7 @@ from bot_layer.bulk_sync.rules.export_errors import ANY_TYPE
 from bot_layer.bulk_sync.rules.plan import member_digests
 from bot_layer.bulk_sync.rules.run_state import COUNTED, NO_GROUP, Run, SyncState, totals
 from bot_layer.bulk_sync.rules.source_identity import ROOT
+from bot_layer.errors import PermanentError
 from bot_layer.fhir.json import Json
 
 TASK_SYSTEM: Final = f"{ROOT}/sync-source"
@@ -61,11 +62,23 @@ def to_task(state: SyncState, source: str, *, task: Json | None = None) -> Json:
 
 
 def from_task(task: Json | None) -> SyncState:
-    """The state in a Task; without a Task, the state before the first sync."""
+    """The state in a Task; without a Task, the state before the first sync.
+
+    PermanentError for a state that this release cannot read.
+    """
     for contained in (task or {}).get("contained") or []:
         for parameter in contained.get("parameter") or []:
             if parameter.get("name") == "state":
-                return _state(json.loads(parameter["valueString"]))
+                try:
+                    return _state(json.loads(parameter["valueString"]))
+                except (ValueError, TypeError, LookupError, AttributeError) as fault:
+                    raise PermanentError(
+                        "The state of this sync in its Task cannot be read: a newer release or a person may have "
+                        "written it. Use that release, or delete the Task: the next run then begins anew.",
+                        service="Medplum",
+                        path="Task/{id}",
+                        code="sync-state-unreadable",
+                    ) from fault
     return SyncState()
 
 

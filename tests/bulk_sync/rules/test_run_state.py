@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+
+import pytest
 
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules import run_state as sync_state
@@ -13,6 +15,8 @@ from bot_layer.bulk_sync.rules.export_errors import NotExported
 from bot_layer.bulk_sync.rules.plan import files_of, member_digests, plan_jobs, still_missing
 from bot_layer.bulk_sync.rules.run_state import EditList, FileState, Job, LocalEdit, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.errors import PermanentError
+from bot_layer.fhir.json import Json
 
 RUN = Run(
     "r",
@@ -49,6 +53,26 @@ def test_a_task_holds_the_whole_state() -> None:
     assert values == ["https://s.example", "https://s.example/Group/g"]
     assert task["executionPeriod"]["end"] == "1970-01-01T00:16:50.000Z"
     assert {"type": {"text": "failed-resources"}, "valueReference": {"reference": "Binary/1"}} in task["output"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": {**asdict(RUN), "phase": "of a newer release"}},
+        {"run": {**asdict(RUN), "problem": None}},
+        {"members": None},
+        {"run": []},
+        {"since": "2024-01-01"},
+    ],
+)
+def test_a_state_that_cannot_be_read_has_a_code(change: Json) -> None:
+    """A host reports it for this practice, and syncs the others."""
+    text = json.dumps(asdict(STATE) | change)
+    for each in (text, text[:-9], "[]", 7):
+        task = {"contained": [{"parameter": [{"name": "state", "valueString": each}]}]}
+        with pytest.raises(PermanentError) as caught:
+            sync_task.from_task(task)
+        assert caught.value.code == "sync-state-unreadable"
 
 
 def test_a_task_of_an_earlier_version_is_read() -> None:
