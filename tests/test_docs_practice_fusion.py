@@ -57,6 +57,8 @@ def findings() -> set[str]:
             named = {each.id for each in targets if isinstance(each, ast.Name)}
             if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and named & {"note", "notes", "unsought"}:
                 found |= set(texts(node))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "noted":
+                found |= {text for each in node.args for text in texts(each)}
     return found
 
 
