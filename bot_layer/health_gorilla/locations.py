@@ -26,12 +26,16 @@ def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Js
 
 def carry_out(gorilla: HealthGorillaClient, decision: Decision, requested: Json) -> str:
     """The location's id after the decision is carried out. If an answer is lost, the location is looked up first."""
-    known = str(decision.found["id"]) if decision.found else None
+    current = decision
 
     def replan() -> Decision:
-        return locations.plan(requested, find(gorilla, requested, known))
+        nonlocal current
+        # Once it is found, its id identifies it, even if another call renames it.
+        known = str(current.found["id"]) if current.found else None
+        current = locations.plan(requested, find(gorilla, requested, known))
+        return current
 
-    return write_planned(decision, lambda current: _send(gorilla, current), replan)
+    return write_planned(decision, lambda planned: _send(gorilla, planned), replan)
 
 
 def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:
