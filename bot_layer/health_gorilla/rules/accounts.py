@@ -131,8 +131,9 @@ def with_login(person: Json, login: str | None) -> Json:
 
 def emails_of(person: Json | None) -> list[str]:
     """The e-mail addresses in use, by rank, then in their order."""
-    points = sorted((person or {}).get("telecom", ()), key=lambda point: point.get("rank", 1_000_000))
-    used = (point for point in points if point.get("system") == "email" and point.get("use") != "old")
+    points = (person or {}).get("telecom", ())
+    used = [point for point in points if point.get("system") == "email" and point.get("use") != "old"]
+    used.sort(key=lambda point: point.get("rank", 1_000_000))
     emails = (str(point.get("value") or "").strip() for point in used)
     return list(dict.fromkeys(email for email in emails if "@" in email))
 

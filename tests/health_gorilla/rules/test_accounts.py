@@ -234,7 +234,7 @@ def test_addresses_in_use_by_rank_then_order() -> None:
             email("gone@practice.example", use="old"),
             email("no address"),
             email(None),
-            {"system": "phone", "value": "tel@555"},
+            {"system": "phone", "value": "tel@555", "rank": "first"},
             email("a@practice.example"),
         ]
     }
