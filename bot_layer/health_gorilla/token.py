@@ -57,7 +57,10 @@ class TokenStore:
 
         def ask() -> Token:
             # Another request may have ended since this caller looked.
-            token = self._kept(settings, clock) or request_token(settings, transport, clock())
+            kept = self._kept(settings, clock)
+            if kept is not None:
+                return kept
+            token = request_token(settings, transport, clock())
             with self._lock:
                 self._tokens[settings] = token
             return token

@@ -342,6 +342,26 @@ def test_a_token_that_was_refused_is_forgotten_once() -> None:
     assert (first.value, second.value, get().value) == ("first", "second", "second")
 
 
+@responses.activate
+def test_a_token_that_was_refused_meanwhile_is_not_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that finds another's token does not store it, because a third one may have dropped it since."""
+    for value in ("first", "second"):
+        responses.post(URL, json=granted(access_token=value))
+    store, read = TokenStore(), TokenStore._kept
+    first = store.get(settings(), TRANSPORT, Clock())
+    looks: list[Token | None] = []
+
+    def kept(own: TokenStore, given: HealthGorilla, clock: Clock) -> Token | None:
+        looks.append(read(own, given, clock) if looks else None)
+        if len(looks) == 2:
+            own.drop(given, first)
+        return looks[-1]
+
+    monkeypatch.setattr(TokenStore, "_kept", kept)
+    assert store.get(settings(), TRANSPORT, Clock()) is first
+    assert store.get(settings(), TRANSPORT, Clock()).value == "second"
+
+
 def test_a_token_is_not_shown() -> None:
     """A log line with a token shows when it expires, but not the token itself."""
     assert "token-1" not in repr(Token("token-1", frozenset(), NOW))
