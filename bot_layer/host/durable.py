@@ -172,10 +172,11 @@ class Inbox:
         try:
             self._store(taken, envelope)
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            self._probe.doubt(fault)
+            if not self._at_once.begin(taken.id):  # it was delivered twice, and both waited for the database
+                return taken.id
             reason = type(fault.__cause__ or fault).__name__
             _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, reason)
-            self._probe.doubt(fault)
-            self._at_once.begin(taken.id)
             self.forget(taken.id)
             return None
         return taken.id

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_while_the_database_is_locked_events_run_at_once_and_the_host_is_not_rea
     assert {(run.resource, run.code) for run in found} == {("Patient/a", "ran-at-once"), ("Patient/c", "")}
     assert script.seen == ["c/1"]
     assert "not stored and runs at once" in caplog.text
+
+
+def test_an_event_that_is_delivered_twice_while_nothing_is_stored_runs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two Subscriptions may report one version, and both deliveries wait for the database at the same time."""
+    script, both = Script(), threading.Barrier(2, timeout=60)
+
+    def refuse(*_: object) -> None:
+        both.wait()
+        raise storage.NotStored
+
+    with running(tmp_path, script) as (inbox, _runs), ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(inbox, "enqueue", refuse)
+        events = [changed("a", "1"), changed("a", "1")]
+        found = list(pool.map(lambda event: inbox.take(script.handler, event, AT, now=NOW), events))
+    assert found.count(None) == 1
 
 
 @pytest.mark.parametrize(
