@@ -68,8 +68,8 @@ class Database:
         self._engine = _postgres(url, schema) if url else _sqlite(path, survives_power_failure)
         try:
             self._set_up(set_up, schema)
-        except sa.exc.DatabaseError as fault:
-            if path is None or isinstance(fault, sa.exc.OperationalError):
+        except (sa.exc.DatabaseError, UnicodeDecodeError) as fault:
+            if path is None or not _is_damage(fault):
                 raise
             # The file is damaged or not an SQLite file: recreate it, because it is only a cache.
             self._engine.dispose()
@@ -108,6 +108,15 @@ class Database:
         """Close every connection."""
         with self._turn:
             self._engine.dispose()
+
+
+def _is_damage(fault: Exception) -> bool:
+    """True if an SQLite file can't be used whatever one waits for, unlike one that is locked or on a full disk."""
+    if not isinstance(fault, sa.exc.OperationalError):
+        return True  # also for a table's text that can't be decoded
+    # An unknown file format, or tables with other columns. A column may just have been added by another process.
+    is_error = getattr(fault.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return is_error and "duplicate column" not in str(fault.orig)
 
 
 def delete_files(path: Path) -> None:

@@ -86,14 +86,17 @@ def test_two_machines_share_a_schema_and_no_other(postgres_url: str) -> None:
         each.close()
 
 
-@pytest.mark.parametrize("content", [b"not a database", b"half"])
+@pytest.mark.parametrize("content", [b"not a database", b"half", b"format"])
 def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
     """The map is a cache: a run without it is slower, and a run that stops for it would be wrong."""
     path = tmp_path / "map.sqlite"
     first = SyncMap(path)
     first.write_note("much", "x" * 100_000)
     first.close()
-    path.write_bytes(content if content != b"half" else path.read_bytes()[: path.stat().st_size // 2])
+    whole = path.read_bytes()
+    # Byte 47 is the lowest of the schema's format number (https://www.sqlite.org/fileformat.html).
+    damaged = {b"half": whole[: len(whole) // 2], b"format": whole[:47] + b"\x63" + whole[48:]}
+    path.write_bytes(damaged.get(content, content))
     again = SyncMap(path)
     assert again.note("much") == ""
     again.write_note("little", "y")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,15 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None
     with pytest.raises(TransientError) as caught:
         Spool(folder / "x.spool", private=True).use("run 1")
     assert caught.value.code == "spool-unusable"
+
+
+def test_a_file_with_other_tables_is_made_anew(tmp_path: Path) -> None:
+    """The spool is a cache: such a file must not stop every run."""
+    path = tmp_path / "a.spool"
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("CREATE TABLE resource (type TEXT, id TEXT)")
+    spool = Spool(path)
+    spool.use("export")
+    spool.end(1)
+    assert spool.whole() == {1}
+    spool.close()
