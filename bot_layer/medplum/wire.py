@@ -155,7 +155,8 @@ def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response
     ):
         return response
     if response.is_success:
-        raise unreadable("Medplum sent an answer that cannot be read; try again later.", request.method)
+        text = "Medplum sent an answer that cannot be read; try again later."
+        raise unreadable(text, request.method, status=response.status_code)
     return httpx.Response(response.status_code, headers={"Content-Type": "application/json"}, content=b"{}")
 
 
@@ -180,10 +181,10 @@ def _busy(method: str, response: httpx.Response) -> TransientError:
     return error
 
 
-def unreadable(text: str, method: str) -> TransientError:
+def unreadable(text: str, method: str, *, status: int | None = None) -> TransientError:
     """The error for an answer that is not what was asked for: a write may have been done."""
-    maybe_done = method not in READS
-    return TransientError(text, service=SERVICE, method=method, code="unreadable-answer", maybe_done=maybe_done)
+    code, maybe_done = "unreadable-answer", method not in READS
+    return TransientError(text, service=SERVICE, status=status, method=method, code=code, maybe_done=maybe_done)
 
 
 def refused(status: int | None, method: str, path: str) -> AuthError:

@@ -540,6 +540,14 @@ def test_a_resource_that_is_nested_too_deep_is_no_answer() -> None:
     assert (error.code, error.path) == ("unreadable-answer", "Patient/{id}")
 
 
+def test_an_answer_that_is_no_object_is_reported_with_its_status() -> None:
+    """A success that cannot be read: the outcome's diagnostics say so."""
+    with answering(b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]") as near:
+        error = lost(lambda: near.server.create(patient()))
+    assert isinstance(error, TransientError)
+    assert (error.code, error.status, error.maybe_done) == ("unreadable-answer", 201, True)
+
+
 @pytest.mark.parametrize("header", ["Retry-After: 7", 'RateLimit: "requests";r=0;t=7', "RateLimit: x;r=0;t=soon"])
 def test_the_requested_wait_is_read(header: str) -> None:
     """RateLimit if nothing is left, else Retry-After; a value that is no number means no wait."""
