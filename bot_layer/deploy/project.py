@@ -176,16 +176,18 @@ class Project:
         return nameless[0] if nameless else None
 
     def _put_membership(self, step: Step) -> None:
-        members = self.server.search("ProjectMembership", [("profile", self.references[symbol("Bot", step.key)])])
+        reference = self.references[symbol("Bot", step.key)]
+        members = list(self.server.search_all("ProjectMembership", [("profile", reference)]))
         if not members:
             raise ConfigError(
                 "A Bot has no ProjectMembership, because it was not created by the project's admin endpoint: "
                 "delete that Bot and deploy again.",
                 code="bot-without-membership",
             )
-        self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{members[0]['id']}"
-        body = replaced(merged("ProjectMembership", members[0], step.body), self.references)
-        self.server.post(f"admin/projects/{self.id}/members/{members[0]['id']}", body)
+        member = members[-1]  # the one that ``found`` compares, if there are several
+        self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{member['id']}"
+        body = replaced(merged("ProjectMembership", member, step.body), self.references)
+        self.server.post(f"admin/projects/{self.id}/members/{member['id']}", body)
 
     def _with_code(self, key: str, bot: Json) -> Json:
         """The Bot with a digest of its code, if the declaration has one to compare."""

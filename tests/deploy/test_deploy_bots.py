@@ -212,6 +212,16 @@ def test_a_bot_is_pruned_with_its_timer(server: Medplum) -> None:
     assert "cronString" not in last["resource"]
 
 
+def test_a_membership_without_rights_is_corrected_beside_another_one(server: Medplum) -> None:
+    """If a Bot has two memberships, the one whose AccessPolicy differs is written, and then nothing is left to do."""
+    _deploy(server)
+    (member,) = server.search("ProjectMembership", [("profile", f"Bot/{_bot(server)['id']}")])
+    server.create({name: value for name, value in member.items() if name not in {"id", "meta", "accessPolicy"}})
+    assert _of(survey(server, REQUEST)) == [("update", "ProjectMembership", "test/watcher")]
+    _deploy(server)
+    assert _of(survey(server, REQUEST)) == []
+
+
 def test_only_considers_the_named_bots(server: Medplum) -> None:
     """``--only`` deploys one bot and sees no other."""
     _deploy(server, Request(BOTS.only(["nightly"]), partial=True))
