@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import orjson
@@ -13,7 +14,7 @@ from bot_layer.bulk_sync.rules.attachments import attachments_in
 from bot_layer.bulk_sync.rules.ndjson import Resource
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import stored_as
-from bot_layer.bulk_sync.rules.upsert import Incoming
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.id_map import Known
 
@@ -70,10 +71,16 @@ class Comparison:
             return False
         return any(attachments_in(resource.value))
 
-    def written(self, resource: Resource, known: Mapping[Key, str], version: str) -> bytes | None:
-        """What makes a later comparison short: a digest of a resource as it was written, and of its version."""
-        incoming = self._incoming(resource, known) if self.is_comparable(resource) else None
-        return _compared(incoming, version) if incoming is not None else None
+    def written(self, resource: Resource, known: Mapping[Key, str], stored: Found) -> bytes | None:
+        """What makes a later comparison short: a digest of a resource as it was written, and of its version.
+
+        None if Medplum stored something else, for example because an access policy makes an element read-only.
+        """
+        incoming = self._incoming(resource, known) if stored.resource and self.is_comparable(resource) else None
+        with suppress(RecursionError):
+            if incoming is not None and upsert.plan({incoming.key: stored}, [incoming]).unchanged:
+                return _compared(incoming, stored.version)
+        return None
 
     def _all_incoming(self, resources: Iterable[Resource]) -> list[Incoming]:
         listed = list(resources)

@@ -164,7 +164,8 @@ class UpsertWorker:
         known = unit.known
         if outcome.unresolved:
             known = {key: at for key, at in known.items() if key not in outcome.unresolved}
-        compared = self.comparison.written(unit.resources[outcome.key], known, outcome.version)
+        stored = Found(outcome.id, outcome.version, outcome.stored)
+        compared = self.comparison.written(unit.resources[outcome.key], known, stored)
         return Known(outcome.target_id, unit.digests[outcome.key], compared)
 
     # -- Resources as they are to be written, still with the source's references

@@ -41,6 +41,7 @@ class Verdict:
     maybe_done: bool = False
     words: str = field(default="", repr=False)
     version: str = ""
+    resource: Json = field(default_factory=dict, repr=False, compare=False)  # as Medplum stored it
 
 
 @dataclass
@@ -112,7 +113,7 @@ def _verdict(entry: Entry[Key], answer: Json) -> Verdict:
             return Verdict("again", status, maybe_done=True)
         place = str(response.get("location") or "").partition("/")[2].partition("/")[0]
         version = str((resource.get("meta") or {}).get("versionId") or "")
-        return Verdict("done", status, str(resource.get("id") or place), version=version)
+        return Verdict("done", status, str(resource.get("id") or place), version=version, resource=resource)
     if status in (409, 412, 429) or (status in (404, 410) and not entry.creates):
         # Another client was faster, or deleted it: read again, then decide again. Nothing was written.
         return Verdict("again", status)

@@ -10,6 +10,8 @@ import requests
 
 from bot_layer.bulk_sync.options import Options
 from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum.actors import system_actor
+from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_named_faults import change, one, small
 from tests.bulk_sync.world import World, assert_exact, counts, observation, patient, world
@@ -111,3 +113,20 @@ def test_what_medplum_refused_is_no_comparison(tmp_path: Path) -> None:
         change(both, observation("o1"))
         state = both.run(FULL)
         assert (counts(state)["failed"], counts(state)["unchanged"], state.failures) == (0, 2, "")
+
+
+def test_an_element_that_a_policy_kept_out_is_written_once_the_policy_allows_it(tmp_path: Path) -> None:
+    """Medplum stored less than was sent, without an error."""
+    with small(patient("p1", gender="female"), folder=tmp_path) as both:
+        both.as_bot, both.bot = True, both.deploy(both.read())
+        server = Repository(both.medplum.world, system_actor(both.medplum.project_id))
+        (policy,) = [each for each in both.stored("AccessPolicy") if "Patient" in str(each["resource"])]
+        is_limited = {"readonlyFields": ["gender"]}
+        rules = [each | (is_limited if each["resourceType"] == "Patient" else {}) for each in policy["resource"]]
+        server.update({**policy, "resource": rules})
+        both.run()
+        assert "gender" not in one(both, "Patient", "p1")
+        server.update(policy)
+        both.run(FULL)
+        assert one(both, "Patient", "p1")["gender"] == "female"
+        assert counts(both.run(FULL))["unchanged"] == 1

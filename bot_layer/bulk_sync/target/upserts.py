@@ -50,6 +50,7 @@ class Outcome:
     action: Action
     id: str = ""
     version: str = ""  # in Medplum
+    stored: Json = field(default_factory=dict, repr=False, compare=False)  # that version
     unresolved: frozenset[Key] = frozenset()
     target_id: str = ""  # the id that references must name
     status: int = 0
@@ -135,7 +136,7 @@ class Upsert:
         self.overwrote |= {each.incoming.key for each in plan.updates if each.overwrites_edit}
         for each, there in plan.unchanged:
             action = self.sent.get(each.key, "unchanged")
-            self._close(Outcome(each.key, action, there.id, there.version, each.unresolved))
+            self._close(Outcome(each.key, action, there.id, there.version, there.resource, each.unresolved))
         for each, there in plan.kept:
             edit = edit_of(each, there) if self.policy == "report" else None
             self._close(Outcome(each.key, "kept", there.id, edit=edit))
@@ -200,8 +201,8 @@ class Upsert:
             self.again.add(key)
         else:
             action = self.sent.get(key) or self._action(key, verdict)
-            unresolved = write.incoming.unresolved
-            self._close(Outcome(key, action, verdict.id, verdict.version, unresolved, status=verdict.status))
+            outcome = Outcome(key, action, verdict.id, verdict.version, verdict.resource, write.incoming.unresolved)
+            self._close(replace(outcome, status=verdict.status))
             self.ids.setdefault(key, verdict.id)
 
     def _action(self, key: Key, verdict: Verdict) -> Action:
