@@ -83,6 +83,8 @@ class Files:
         if offset and progress.resumable:
             # A range counts compressed bytes, so only the uncompressed form can be resumed.
             headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+            if progress.condition:
+                headers["If-Range"] = progress.condition
         skip, begin = offset, 0
         with self._followed(file.url, headers, with_token=with_token) as (reply, stream):
             if reply.is_page:
@@ -92,6 +94,9 @@ class Files:
                 skip = offset - begin
             if not offset:
                 progress.version = _version(reply)
+                etag = reply.headers.get("etag", "")
+                # A weak tag begins with W/, and identifies no bytes.
+                progress.condition = etag if etag.startswith('"') and etag.isascii() and etag.isprintable() else ""
             passed = hashlib.blake2b()
             for chunk in _unpacked(reply, stream, self.requests.open.transport, progress, resumed=bool(begin)):
                 head, kept = chunk[:skip], chunk[skip:]
@@ -171,6 +176,7 @@ class _Progress:
     resumable: bool = True
     total: int = 0  # bytes of the whole file, from the answer to a range request
     version: tuple[str, str, str] = ("", "", "")
+    condition: str = ""  # the ETag with which only the same version answers a range request
 
 
 def _version(reply: Answer) -> tuple[str, str, str]:
