@@ -176,16 +176,17 @@ class Project:
         return nameless[0] if nameless else None
 
     def _put_membership(self, step: Step) -> None:
-        reference = self.references[symbol("Bot", step.key)]
-        members = list(self.server.search_all("ProjectMembership", [("profile", reference)]))
-        if not members:
-            raise ConfigError(
-                "A Bot has no ProjectMembership, because it was not created by the project's admin endpoint: "
-                "delete that Bot and deploy again.",
-                code="bot-without-membership",
-            )
-        member = members[-1]  # the one that ``found`` compares, if there are several
-        self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{member['id']}"
+        if not self.reference(step):
+            profile = self.references[symbol("Bot", step.key)]
+            members = self.server.search("ProjectMembership", [("profile", profile)])
+            if not members:
+                raise ConfigError(
+                    "A Bot has no ProjectMembership, because it was not created by the project's admin endpoint: "
+                    "delete that Bot and deploy again.",
+                    code="bot-without-membership",
+                )
+            self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{members[0]['id']}"
+        member = self.server.read(self.reference(step))
         body = replaced(merged("ProjectMembership", member, step.body), self.references)
         self.server.post(f"admin/projects/{self.id}/members/{member['id']}", body)
 
