@@ -76,8 +76,9 @@ def ended() -> int:
 
 
 def reached(work: Work, ends: int) -> bool:
-    """True once this many runs have ended and others have started in their place."""
-    return ended() == ends and len(work.began) >= min(ends + 2, 6)
+    """True once this many runs have ended, and of the five of partner "a" others have started in their place."""
+    over = sum(each[0] == "a" for each in work.began) - work.running["a"]
+    return ended() == ends and work.running["a"] == min(2, 5 - over)
 
 
 def test_a_partner_is_given_so_many_at_once_in_the_order_of_waiting(stopped: threading.Event) -> None:

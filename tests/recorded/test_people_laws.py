@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import Any
 from urllib.parse import quote
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bot_layer.fhir.identifiers import is_npi
@@ -145,6 +145,7 @@ def test_spellings_of_a_name_stay_spellings_of_one(words: list[str], spelled: Ca
     """A name in capitals, and its initial, still fit: rules that compare names decide as before."""
     ascii_words = ["".join(each for each in word if each.isascii()) or "Ada" for word in words]
     name, made = " ".join(ascii_words), Pseudonyms(b"key")
+    assume(ascii_words[0].casefold() not in {"jr", "sr", "ii", "iii", "iv"})  # these stay in a name
     assert made.text(spelled(name)).casefold() == made.text(name).casefold()
     assert made.text(name[0]).casefold() == made.text(name)[0].casefold()
     assert [len(word) for word in made.text(name).split()] == [len(word) for word in ascii_words]
