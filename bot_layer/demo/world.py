@@ -88,7 +88,8 @@ class World:
 
     def _start_host(self) -> None:
         # The responder must know its public address before it listens there.
-        port = self.options.host_port or free_port()
+        bound = self._stack.enter_context(bind(LOOPBACK, self.options.host_port or 0))
+        port = bound.getsockname()[1]
         hashed = hash_secret(self.federated_secret, secrets.token_bytes(16))
         settings = {
             "FEDERATED_BASE_URL": f"http://{LOOPBACK}:{port}{federated.PREFIX}",
@@ -103,7 +104,7 @@ class World:
             bots=load(*self.options.collections),
             more_routes=tuple(responder.routes()),
         )
-        self.host = self._stack.enter_context(HostServer(host, port=port))
+        self.host = self._stack.enter_context(HostServer(host, bound=bound))
         self.medplum.bot_host = self.host.base_url.removeprefix("http://")
 
     def client(self) -> Medplum:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -271,8 +272,8 @@ def app(settings: HostSettings) -> Starlette:
 class HostServer(ThreadedServer):
     """The host on a loopback port in a thread of this process, for the sandbox, the demo and tests."""
 
-    def __init__(self, settings: HostSettings, *, port: int = 0) -> None:
-        super().__init__(listen.config(app(settings), grace=5), port=port)
+    def __init__(self, settings: HostSettings, *, port: int = 0, bound: socket.socket | None = None) -> None:
+        super().__init__(listen.config(app(settings), grace=5), port=port, bound=bound)
 
 
 async def _unread(_request: Request, error: Exception) -> Response:

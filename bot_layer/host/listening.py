@@ -46,10 +46,13 @@ def own_url(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
 
 
 class ThreadedServer:
-    """A server on ``http://127.0.0.1:PORT`` from ``start`` (or ``with``) until ``stop``."""
+    """A server on ``http://127.0.0.1:PORT`` from ``start`` (or ``with``) until ``stop``.
 
-    def __init__(self, config: uvicorn.Config, *, port: int = 0) -> None:
-        self._socket = bind(LOOPBACK, port)
+    It binds the port, or gets a socket that is ``bound`` already: its caller then knows the port without losing it.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, port: int = 0, bound: socket.socket | None = None) -> None:
+        self._socket = bound or bind(LOOPBACK, port)
         self.port: int = self._socket.getsockname()[1]
         self.base_url = f"http://{LOOPBACK}:{self.port}"
         self._server = _Announced(config)

@@ -14,12 +14,11 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
-from bot_layer.demo.world import free_port
 from bot_layer.federation.routes import Responder
 from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir.json import Json
 from bot_layer.host import listen
-from bot_layer.host.listening import ThreadedServer
+from bot_layer.host.listening import LOOPBACK, ThreadedServer, bind
 from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.health_gorilla.network import FederatedCaller
 from medplum_sandbox.medplum.sandbox import MedplumSandbox
@@ -86,9 +85,9 @@ class Network:
 @contextmanager
 def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[Network]:
     """A separate responder for one test, in front of a separate Medplum unless one is given."""
-    with nullcontext(medplum) if medplum else MedplumSandbox() as sandbox:
+    with nullcontext(medplum) if medplum else MedplumSandbox() as sandbox, bind(LOOPBACK, 0) as bound:
         secret, now = secrets.token_urlsafe(24), [1_800_000_000.0]
-        port = free_port()
+        port = bound.getsockname()[1]
         environ = {
             "MEDPLUM_BASE_URL": sandbox.base_url,
             "MEDPLUM_CLIENT_ID": sandbox.client_id,
@@ -104,6 +103,6 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
             **settings,
         }
         responder = Responder(environ, clock=lambda: now[0], monotonic=lambda: now[0])
-        with ThreadedServer(listen.config(Starlette(routes=responder.routes()), grace=5), port=port) as server:
+        with ThreadedServer(listen.config(Starlette(routes=responder.routes()), grace=5), bound=bound) as server:
             yield Network(sandbox, responder, f"{server.base_url}/federated", secret, now)
         responder.close()
